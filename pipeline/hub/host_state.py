@@ -2,7 +2,8 @@
 
 | part | content |
 |---|---|
-| `counts` | what each process counted, and the series of `pipeline/process/host_metrics.py` |
+| `counts` | what each process counted in its transactions |
+| `series` | those of `pipeline/process/host_metrics.py`; many, so that they are said less often |
 | `relays` | relays that are crawled, their open gaps, sweeps under way, events that they brought first |
 | `drops` | the newest events that went no further, and why |
 | `backfills` | how far relays are with home's jobs |
@@ -35,6 +36,7 @@ class StatePart(StrEnum):
     """The parts, in the order in which home takes them."""
 
     COUNTS = "counts"
+    SERIES = "series"
     RELAYS = "relays"
     DROPS = "drops"
     BACKFILLS = "backfills"

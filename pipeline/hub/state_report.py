@@ -44,7 +44,8 @@ class StateReport:
     _connection: HubConnection | None = None
     _said: dict[StatePart, bytes] = field(default_factory=dict)
     """By part, what the hub has."""
-    _series: dict[str, Any] = field(default_factory=dict)
+    _series: bytes = b""
+    """The part of that name, as it was read last."""
     _ends: dict[tuple[int, int, str], list[int]] = field(default_factory=dict)
     """Of ended jobs, by job and relay: the newest row of the inbox then, and the last parcel once it was packed."""
     _report_at: float = -math.inf
@@ -61,7 +62,7 @@ class StateReport:
             self._follow_jobs(connection, database)
             self._jobs_at = now + _JOBS_S
         if now >= self._metrics_at or is_last:
-            self._series = self._read_series()
+            self._series = host_state.encode(self._read_series())
             self._metrics_at = now + _METRICS_S
         if now >= self._report_at or is_last:
             self._report(connection, database)
@@ -71,14 +72,14 @@ class StateReport:
         with database.write() as tx:
             origin = state_report.origin(tx)
         with database.read() as tx:
-            counts = {"origin": origin, "tallies": state_report.counts(tx), **self._series}
-            found = {
-                StatePart.COUNTS: counts,
+            found: dict[StatePart, dict[str, Any]] = {
+                StatePart.COUNTS: {"origin": origin, "tallies": state_report.counts(tx)},
                 StatePart.RELAYS: state_report.relays(tx),
                 StatePart.DROPS: {"origin": origin, "rows": state_report.drops(tx)},
                 StatePart.BACKFILLS: self._progress(tx),
             }
         bodies = {part: host_state.encode(value) for part, value in found.items()}
+        bodies[StatePart.SERIES] = self._series
         changed = [part for part, body in bodies.items() if self._said.get(part) != body]
         if changed:
             connection.call("report_state_v1", [part.value for part in changed], [bodies[part] for part in changed])

@@ -5,9 +5,9 @@ again. A part that no uplink made is passed over and counted.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pipeline.hub import host_state
 from pipeline.hub.connection import HubConnection
@@ -16,8 +16,8 @@ from pipeline.process.clock import Clock, pause
 from pipeline.process.host_metrics import COUNTERS, GAUGES
 from pipeline.process.logs import RateLimitedLogger
 from pipeline.store import host_counts, host_relays, hosts, ordered_backfills, taken_parcels
-from pipeline.store.database import Database
-from pipeline.store.host_relays import SaidDrop
+from pipeline.store.database import Database, Tx
+from pipeline.store.host_relays import SaidDrop, SaidNovelty
 from pipeline.store.hosts import Holder, HostPart, HostState, Unfit
 from pipeline.store.taken_parcels import Position
 
@@ -28,9 +28,10 @@ _FORGET_EVERY_S: Final = 600.0
 # A transaction of so many takes some ten milliseconds of the write lock.
 _SLICE: Final = 1_000
 _GAP_S: Final = 0.004
-# Of one host, whatever it says.
+# Of one host, whatever it says. Those that are known go on counting.
 _MAX_COUNTERS: Final = 50_000
 
+_T = TypeVar("_T")
 _Series = tuple[str, tuple[tuple[str, str], ...], float]
 
 
@@ -126,6 +127,8 @@ class StateTaking:
         match part:
             case StatePart.COUNTS:
                 self._write_counts(database, host, found, after)
+            case StatePart.SERIES:
+                self._write_series(database, host, found, after)
             case StatePart.RELAYS:
                 self._write_relays(database, host, found, after)
             case StatePart.DROPS:
@@ -139,21 +142,26 @@ class StateTaking:
         return after
 
     def _write_counts(self, database: Database, host: str, found: dict[str, Any], after: HostPart) -> None:
-        origin, era = host_state.text_of(found, "origin"), found.get("era", "")
-        changed = [
-            *self._changed(host, origin, _tallies(found)),
-            *self._changed(host, str(era), _series(found, "counters", COUNTERS)),
-        ]
+        self._put_counters(database, host, host_state.text_of(found, "origin"), _tallies(found))
+        with database.write() as tx:
+            hosts.put_part(tx, host, StatePart.COUNTS, after)
+
+    def _write_series(self, database: Database, host: str, found: dict[str, Any], after: HostPart) -> None:
         gauges = list(_series(found, "gauges", GAUGES))
-        for first in range(0, len(changed), _SLICE):
-            with database.write() as tx:
-                room = _MAX_COUNTERS - host_counts.number(tx, host)
-                for its_era, name, labels, value in changed[first : first + _SLICE if room > _SLICE else first]:
-                    host_counts.put(tx, host, its_era, [(name, labels, value)])
-            pause(_GAP_S)
+        self._put_counters(database, host, host_state.text_of(found, "era"), _series(found, "counters", COUNTERS))
         with database.write() as tx:
             host_counts.put_gauges(tx, host, gauges)
-            hosts.put_part(tx, host, StatePart.COUNTS, after)
+            hosts.put_part(tx, host, StatePart.SERIES, after)
+
+    def _put_counters(self, database: Database, host: str, era: str, rows: Iterable[_Series]) -> None:
+        changed = list(self._changed(host, era, rows))
+        for first in range(0, len(changed), _SLICE):
+            with database.write() as tx:
+                may_add = host_counts.number(tx, host) + _SLICE <= _MAX_COUNTERS
+                for its_era, name, labels, value in changed[first : first + _SLICE]:
+                    if may_add or host_counts.is_known(tx, host, name, labels):
+                        host_counts.put(tx, host, its_era, [(name, labels, value)])
+            pause(_GAP_S)
         written = self._counts.setdefault(host, {})
         written.update({(name, labels): (its_era, value) for its_era, name, labels, value in changed})
 
@@ -172,19 +180,31 @@ class StateTaking:
         mine = {each for each in map(host_state.address_of, crawled) if self._is_held(each, host)}
         gaps = _by_address(host_state.rows_of(found, "gaps", (str, str, str, int, int, int)), mine)
         sweeps = _by_address(host_state.rows_of(found, "sweeps", (str, str, int, int, int, int)), mine)
-        brought = list(host_state.rows_of(found, "brought", (str, float, int)))
+        brought = [
+            SaidNovelty(*row) for row in host_state.rows_of(found, "brought", (str, float, int)) if row[0] in mine
+        ]
         now = self.clock.now_ms()
+        # What is compared is all of a host; only what differs needs the lock.
+        with database.read() as tx:
+            new_gaps = host_relays.differing_gaps(tx, {each: gaps.get(each, []) for each in mine})
+            new_sweeps = host_relays.differing_sweeps(tx, {each: sweeps.get(each, []) for each in mine})
+            new_brought = host_relays.greater_brought(tx, brought, now)
+        _write_in_slices(database, new_gaps, host_relays.put_gaps)
+        _write_in_slices(database, new_sweeps, host_relays.put_sweeps)
+        _write_in_slices(database, new_brought, lambda tx, rows: host_relays.put_brought(tx, rows, now))
         with database.write() as tx:
-            host_relays.put_gaps(tx, {each: gaps.get(each, []) for each in mine})
-            host_relays.put_sweeps(tx, {each: sweeps.get(each, []) for each in mine})
-            host_relays.put_brought(
-                tx, ((address, novel, at) for address, novel, at in brought if address in mine), now
-            )
             hosts.put_part(tx, host, StatePart.RELAYS, after)
 
     def _is_held(self, address: str, host: str) -> bool:
         holder = self._holders.get(host_state.host_key_of(address))
         return holder is not None and holder.holder == host
+
+
+def _write_in_slices(database: Database, rows: Sequence[_T], write: Callable[[Tx, Sequence[_T]], None]) -> None:
+    for first in range(0, len(rows), _SLICE):
+        with database.write() as tx:
+            write(tx, rows[first : first + _SLICE])
+        pause(_GAP_S)
 
 
 def _tallies(found: dict[str, Any]) -> Iterator[_Series]:

@@ -23,6 +23,7 @@ ON CONFLICT (host, name, labels) DO UPDATE SET
 """
 ALL = "SELECT host, name, labels, before + value FROM host_counts ORDER BY name, host, labels"
 COUNT = "SELECT count(*) FROM host_counts WHERE host = ?"
+IS_KNOWN = "SELECT 1 FROM host_counts WHERE (host, name, labels) = (?, ?, ?)"
 CLEAR_GAUGES = "DELETE FROM host_gauges WHERE host = ?"
 PUT_GAUGE = "INSERT OR REPLACE INTO host_gauges (host, name, labels, value) VALUES (?, ?, ?, ?)"
 GAUGES = "SELECT host, name, labels, value FROM host_gauges ORDER BY name, host, labels"
@@ -52,6 +53,11 @@ def put_gauges(tx: Tx, host: str, gauges: Iterable[tuple[str, tuple[tuple[str, s
 def number(tx: Tx, host: str) -> int:
     """Return how many counters of a host are known."""
     return int(tx.execute(COUNT, (host,)).get)
+
+
+def is_known(tx: Tx, host: str, name: str, labels: tuple[tuple[str, str], ...]) -> bool:
+    """Return True if this counter of a host was noted before."""
+    return tx.execute(IS_KNOWN, (host, name, _text(labels))).fetchone() is not None
 
 
 def counters(tx: Tx) -> list[HostCount]:

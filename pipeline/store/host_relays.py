@@ -14,6 +14,16 @@ CLEAR_SWEEPS = "DELETE FROM sweeps WHERE relay = ?"
 APPEND_DROP = "INSERT INTO drops (event_id, reason, relay, at, host) VALUES (?, ?, ?, ?, ?)"
 _NO_RELAY: Final = 0
 
+_Rows = list[tuple[Any, ...]]
+
+
+class SaidNovelty(NamedTuple):
+    """How many events a relay brought first, aged as of `at` (ms)."""
+
+    address: str
+    novel: float
+    at: int
+
 
 class SaidDrop(NamedTuple):
     """A drop as a host says it; `relay` is an address, `at` in ms."""
@@ -24,31 +34,46 @@ class SaidDrop(NamedTuple):
     at: int
 
 
-def put_gaps(tx: Tx, wanted: Mapping[str, list[tuple[Any, ...]]]) -> None:
-    """Have these open gaps of these relays, by address: form, reason, since, until, opened at."""
-    for relay, rows in _differing(tx, ALL_GAPS, wanted):
-        tx.execute(CLEAR_GAPS, (relay,))
-        tx.executemany(gaps.PUT, ((relay, *row) for row in rows))
+def differing_gaps(tx: Tx, wanted: Mapping[str, _Rows]) -> list[tuple[str, _Rows]]:
+    """Return the relays, by address, whose open gaps are others: form, reason, since, until, opened at."""
+    return _differing(tx, ALL_GAPS, wanted)
 
 
-def put_sweeps(tx: Tx, wanted: Mapping[str, list[tuple[Any, ...]]]) -> None:
-    """Have these sweeps under way at these relays, by address: sweep, since, until, started, generation."""
-    for relay, rows in _differing(tx, ALL_SWEEPS, wanted):
-        tx.execute(CLEAR_SWEEPS, (relay,))
-        tx.executemany(sweeps.PUT, ((relay, *row) for row in rows))
+def differing_sweeps(tx: Tx, wanted: Mapping[str, _Rows]) -> list[tuple[str, _Rows]]:
+    """Return the relays, by address, whose sweeps are others: sweep, since, until, started, generation."""
+    return _differing(tx, ALL_SWEEPS, wanted)
 
 
-def put_brought(tx: Tx, brought: Iterable[tuple[str, float, int]], now: int) -> None:
-    """Note how many events relays brought first, as of a time (ms).
+def put_gaps(tx: Tx, wanted: Iterable[tuple[str, _Rows]]) -> None:
+    """Have these open gaps of these relays, and no others."""
+    _replace(tx, CLEAR_GAPS, gaps.PUT, wanted)
+
+
+def put_sweeps(tx: Tx, wanted: Iterable[tuple[str, _Rows]]) -> None:
+    """Have these sweeps under way at these relays, and no others."""
+    _replace(tx, CLEAR_SWEEPS, sweeps.PUT, wanted)
+
+
+def greater_brought(tx: Tx, brought: Iterable[SaidNovelty], now: int) -> list[SaidNovelty]:
+    """Return how many events relays brought first, of those relays of which fewer are noted.
 
     The larger of two counts stays: a host that takes a relay over begins at 0.
     """
-    for address, novel, at in brought:
-        relay = relays.find(tx, address)
+    found = []
+    for each in brought:
+        relay = relays.find(tx, each.address)
         if relay is None:
             continue
         before, before_at = tx.execute(NOVEL, (relay,)).get
-        if _aged(novel, min(at, now), now) > _aged(before, before_at, now):
+        if _aged(each.novel, min(each.at, now), now) > _aged(before, before_at, now):
+            found.append(each)
+    return found
+
+
+def put_brought(tx: Tx, brought: Iterable[SaidNovelty], now: int) -> None:
+    """Note how many events relays brought first, none of them later than `now` (ms)."""
+    for address, novel, at in brought:
+        if (relay := relays.find(tx, address)) is not None:
             tx.execute(PUT_NOVEL, (novel, min(at, now), relay))
 
 
@@ -60,16 +85,19 @@ def append_drops(tx: Tx, host: str, said: Iterable[SaidDrop]) -> None:
     tx.execute(drops.TRIM, (drops.MOST,))
 
 
-def _differing(
-    tx: Tx, statement: str, wanted: Mapping[str, list[tuple[Any, ...]]]
-) -> list[tuple[int, list[tuple[Any, ...]]]]:
+def _differing(tx: Tx, statement: str, wanted: Mapping[str, _Rows]) -> list[tuple[str, _Rows]]:
     before: dict[str, set[tuple[Any, ...]]] = {}
     rows: list[Row] = tx.execute(statement).fetchall()
     for address, *columns in rows:
         before.setdefault(address, set()).add(tuple(columns))
-    changed = [address for address, rows in wanted.items() if set(rows) != before.get(address, set())]
-    numbers = ((relays.find(tx, address), address) for address in changed)
-    return [(number, wanted[address]) for number, address in numbers if number is not None]
+    return [(address, rows) for address, rows in wanted.items() if set(rows) != before.get(address, set())]
+
+
+def _replace(tx: Tx, clear: str, put: str, wanted: Iterable[tuple[str, _Rows]]) -> None:
+    for address, rows in wanted:
+        if (relay := relays.find(tx, address)) is not None:
+            tx.execute(clear, (relay,))
+            tx.executemany(put, ((relay, *row) for row in rows))
 
 
 def _aged(novel: float, at: int, now: int) -> float:

@@ -128,7 +128,7 @@ def test_counts_of_two_hosts_add_up_to_the_event(hub: Hub, edge: Edge, home: Wor
         assert (taken, duplicates) == (70, 10)
         # Neither a process nor a hub that begins again changes a sum.
     with Running(home.context("hub"), hub_stage.run), Running(edge.context("uplink"), uplink.run):
-        wait_until(lambda: hub.rows("SELECT count(*) FROM hub.states") == [(8,)], "said by both")
+        wait_until(lambda: hub.rows("SELECT count(*) FROM hub.states") == [(10,)], "said by both")
         assert count(home, "uplink", "handed-on") == 70
     with home.database.read() as tx:
         bringers = {hosts.bringer(tx, number) for number in range(1, 61)}
