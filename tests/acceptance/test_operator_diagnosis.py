@@ -98,7 +98,7 @@ def test_each_fault_is_told_with_its_cause_and_what_to_do(
         plant(service)
         told = (
             r"forwarder-0:? failing since \S+: sink pubsub is down: .*PERMISSION_DENIED",
-            rf"refuse some requests: .*{refusing.url}/? \(.*restricted: pay first",
+            rf"refuses some requests: .*{refusing.url}/? \(.*restricted: pay first",
             r"inbox:? 1 event failed and to be retried, one \d times; so far: \w+",
             rf"gaps:? dense-second at {dense.url}/? \(.*\): it may hold more events of one second",
         )

@@ -63,7 +63,7 @@ def copy_at(socket: ClientConnection, value: dict[str, Any]) -> bytes | None:
 @pytest.mark.parametrize("listed", [pytest.param(each, id=each.name) for each in RELAYS])
 def test_odd_events_that_a_foreign_relay_holds_are_accepted(listed: Listed, tmp_path: Path) -> None:
     if not listed.is_installed:
-        pytest.skip("bin/peers installs it")
+        pytest.skip("bin/peers --all compiles it")
     held, refused = set(), set()
     with CommandRelay(listed.command, tmp_path / "relay", env=listed.env) as relay:
         for name, value in (ODD | REFUSED).items():

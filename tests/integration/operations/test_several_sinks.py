@@ -26,15 +26,14 @@ from tests.integration.operations.support import PATIENCE_S, complaint, logged, 
 emulator = pubsub_emulator
 """The fixture, as pytest finds it."""
 PEOPLE = authors(93, 900)
-BEGAN = int(time())
+NOW = int(time())
 HIGH = {"EVENTS_BACKPRESSURE_HIGH": "100", "EVENTS_BACKPRESSURE_LOW": "50"}
 
 
 def profiles(first: int, count: int) -> list[SignedEvent]:
     """Those of so many people, always the same."""
     return [
-        PEOPLE[number].sign("{}", kind=0, created_at=BEGAN - 300 + number // 5)
-        for number in range(first, first + count)
+        PEOPLE[number].sign("{}", kind=0, created_at=NOW - 300 + number // 5) for number in range(first, first + count)
     ]
 
 
@@ -254,7 +253,8 @@ def test_sink_that_joins_by_hand_takes_nothing_from_the_service(tmp_path: Path) 
             finally:
                 by_hand.terminate()
                 by_hand.wait()
-            assert rows(service) == {}
+            # The file has what is settled a moment later.
+            until(lambda: rows(service) == {}, lambda: rows(service))
             assert service.scrape().value("event_service_dead_rows") == 0
             assert logged(service, "stage ends to be started again")
             assert service.stop() == 0

@@ -72,8 +72,8 @@ MUTATIONS = (
             ),
             Replacement(
                 "pipeline/crawl/ingester.py",
-                "self._ids.update(dict.fromkeys(event_ids))",
-                "self._ids.update(dict.fromkeys(event_id[:2] for event_id in event_ids))",
+                "ids.update(dict.fromkeys(event_ids))",
+                "ids.update(dict.fromkeys(event_id[:2] for event_id in event_ids))",
             ),
         ],
         ("relays-drop", "flood"),
