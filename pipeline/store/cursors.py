@@ -1,6 +1,9 @@
 """How far the answer of each relay to each query is complete.
 
 A cursor is moved in the transaction that commits the events it covers, never before.
+
+A cursor's time and generation are one claim. Of two hosts' claims, the later time and the newer generation together
+would be a claim that neither host made, so that the one of the newer generation stands as it is.
 """
 
 from collections.abc import Iterable
@@ -12,7 +15,10 @@ from pipeline.store.database import Tx
 PUT = """
 INSERT INTO cursors (relay, query, complete_until, generation) VALUES (?1, ?2, min(?3, ?5), ?4)
 ON CONFLICT (relay, query) DO UPDATE SET
-  complete_until = iif(complete_until > ?5, excluded.complete_until, max(complete_until, excluded.complete_until)),
+  complete_until = iif(
+    complete_until > ?5 OR excluded.generation > generation, excluded.complete_until,
+    iif(excluded.generation < generation, complete_until, max(complete_until, excluded.complete_until))
+  ),
   generation = max(generation, excluded.generation)
 """
 OF_RELAY = "SELECT relay, query, complete_until, generation FROM cursors WHERE relay = ?"

@@ -132,3 +132,15 @@ def test_notes_beyond_their_bounds_are_refused_and_counted(hub: Hub, edge: HubCo
     assert hub.rows("SELECT relay, complete_until FROM hub.cursors ORDER BY 1") == [("r", 7), ("s", 5)]
     assert hub.rows("SELECT relay, limits FROM hub.limits") == [("r", "{ }")], "what is known still changes"
     assert hub.rows("SELECT noted, refused_notes FROM hub.hosts") == [(3, 4)]
+
+
+def test_cursor_of_a_host_behind_the_plan_moves_no_newer_claim(hub: Hub, edge: HubConnection) -> None:
+    """Its later time says nothing of the authors of the newer generation, and its parcel may come late."""
+    open_stream(edge)
+    _, digest = noted(edge, 1, b"", ["r"], ["q"], [50], [10], [], [])
+    _, digest = noted(edge, 2, digest, ["r"], ["q"], [100], [5], [], [])
+    assert hub.rows("SELECT complete_until, generation FROM hub.cursors") == [(50, 10)]
+    _, digest = noted(edge, 3, digest, ["r"], ["q"], [40], [11], [], [])
+    assert hub.rows("SELECT complete_until, generation FROM hub.cursors") == [(40, 11)]
+    noted(edge, 4, digest, ["r", "r"], ["q", "q"], [70, 60], [11, 12], [], [])
+    assert hub.rows("SELECT complete_until, generation FROM hub.cursors") == [(60, 12)]

@@ -1,4 +1,4 @@
-"""Cursors only go forward, unless they are ahead of the time."""
+"""Cursors keep the claim of the newest generation, and go forward within it."""
 
 import random
 
@@ -18,16 +18,26 @@ def test_cursors_of_each_relay_and_query_are_kept_apart(db: Database) -> None:
         assert cursors.of_relay(tx, 3) == []
 
 
-def test_a_cursor_never_goes_back(db: Database) -> None:
+def test_cursor_keeps_the_newest_claim_of_the_newest_generation(db: Database) -> None:
     rng = random.Random(1)
-    until = generation = 0
+    newest = (0, 0)
     for _ in range(50):
         moved = [Cursor(1, "authors/", rng.randrange(1000), rng.randrange(50)) for _ in range(3)]
-        until = max(until, *(cursor.complete_until for cursor in moved))
-        generation = max(generation, *(cursor.generation for cursor in moved))
+        newest = max(newest, *((cursor.generation, cursor.complete_until) for cursor in moved))
         with db.write() as tx:
             cursors.advance(tx, moved, LATEST)
-            assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", until, generation)]
+            assert cursors.of_relay(tx, 1) == [Cursor(1, "authors/", newest[1], newest[0])]
+
+
+def test_claims_of_two_hosts_never_become_one_that_neither_made(db: Database) -> None:
+    """The host that lags behind the plan never asked for authors of the newer generation."""
+    lagging, leading = Cursor(1, "authors/", 100, 5), Cursor(1, "authors/", 50, 10)
+    with db.write() as tx:
+        for first, second in ((lagging, leading), (leading, lagging)):
+            cursors.advance(tx, [first], LATEST)
+            cursors.advance(tx, [second], LATEST)
+            assert cursors.of_relay(tx, 1) == [leading]
+            tx.execute("DELETE FROM cursors")
 
 
 def test_a_cursor_from_a_time_to_come_gives_way(db: Database) -> None:

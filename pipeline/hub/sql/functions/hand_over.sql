@@ -70,7 +70,8 @@ BEGIN
 END $$;
 SELECT hub.permit('open_stream_v1', 'edge');
 
--- Note cursors, as far as they are bounded; return how many were not.
+-- Note cursors, as far as they are bounded; return how many were not. Time and generation are one claim: of two hosts'
+-- claims the one of the newer generation stands, since neither host vouches for the later time with it.
 CREATE OR REPLACE FUNCTION hub.put_cursors(
   of_host text, relays text[], queries text[], untils bigint[], generations bigint[]
 ) RETURNS bigint
@@ -83,10 +84,10 @@ DECLARE
   added bigint;
 BEGIN
   WITH fit AS (
-    SELECT r, q, max(least(u, latest)) AS until, max(g) AS generation
+    SELECT DISTINCT ON (r, q) r, q, least(u, latest) AS until, g AS generation
       FROM unnest(relays, queries, untils, generations) AS n (r, q, u, g)
      WHERE length(r) <= 1024 AND length(q) <= 256
-     GROUP BY r, q ORDER BY r, q
+     ORDER BY r, q, g DESC, u DESC
   ),
   placed AS (
     SELECT fit.*, EXISTS (SELECT 1 FROM cursors c WHERE c.relay = r AND c.query = q) AS is_known FROM fit
@@ -98,7 +99,9 @@ BEGIN
     INSERT INTO cursors AS old (relay, query, complete_until, generation)
     SELECT r, q, until, generation FROM chosen ORDER BY r, q
     ON CONFLICT (relay, query) DO UPDATE SET
-      complete_until = CASE WHEN old.complete_until > latest THEN excluded.complete_until
+      complete_until = CASE WHEN old.complete_until > latest OR excluded.generation > old.generation
+                            THEN excluded.complete_until
+                            WHEN excluded.generation < old.generation THEN old.complete_until
                             ELSE greatest(old.complete_until, excluded.complete_until) END,
       generation = greatest(old.generation, excluded.generation)
     RETURNING 1
