@@ -11,7 +11,7 @@ from pipeline.crawl.relay_metrics import RelayMetrics
 from pipeline.crawl.selection import Selected
 from pipeline.crawl.sync.absences import Places
 from pipeline.crawl.sync.costs import RelayCosts
-from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.cursors import CursorTable, up_to_generation
 from pipeline.crawl.sync.item_sets import ItemSetProvider
 from pipeline.crawl.sync.plan import Plan
 from pipeline.crawl.sync.relay_lists import RelayLists
@@ -107,9 +107,8 @@ class RelayLoader:
         since = crawled_since(selected, now)
         with database.read() as tx:
             doubt = runs.last_doubt(tx)
-            table = CursorTable(
-                candidate.relay, cursors.of_relay(tx, candidate.relay), sweeps.of_relay(tx, candidate.relay)
-            )
+            claims = up_to_generation(plan.generation, cursors.of_relay(tx, candidate.relay))
+            table = CursorTable(candidate.relay, claims, sweeps.of_relay(tx, candidate.relay))
             open_gaps = gaps.of_relay(tx, candidate.relay)
             checks = relay_forms.of_relay(tx, candidate.relay)
             sample = relay_samples.of_relay(tx, candidate.relay)

@@ -11,6 +11,15 @@ from pipeline.store.sweeps import SweepProgress
 _MAX_MERGE_DEPTH = 8
 
 
+def up_to_generation(latest: int, cursors: Iterable[Cursor]) -> list[Cursor]:
+    """Return what `cursors` say of members wanted by change `latest`, that of the plan that is followed, or before.
+
+    Another host may have followed newer changes. What is asked from here on is not asked for these, so that they are
+    looked back for once they are followed here.
+    """
+    return [replace(each, generation=min(each.generation, latest)) for each in cursors]
+
+
 class CursorTable:
     """The cursors of one relay. A chunk that was split or merged goes on from the cursors of what it was made from.
 

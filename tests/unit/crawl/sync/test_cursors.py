@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipeline.crawl.sync.cursors import CursorTable
+from pipeline.crawl.sync.cursors import CursorTable, up_to_generation
 from pipeline.crawl.sync.query import GLOBAL_QUERY, Query, Subject
 from pipeline.store.cursors import Cursor
 
@@ -21,6 +21,13 @@ def authors(prefix: str) -> Query:
 
 def known(*cursors: Cursor) -> CursorTable:
     return CursorTable(RELAY, cursors)
+
+
+def test_a_host_behind_the_plan_does_not_take_on_what_another_followed() -> None:
+    """What it fetches from there on is not complete for the newer authors, whom it looks back for later."""
+    taken_over = up_to_generation(5, [cursor("authors/", 50, 10), cursor("mentions/", 60, 4)])
+    assert taken_over == [cursor("authors/", 50, 5), cursor("mentions/", 60, 4)]
+    assert CursorTable(RELAY, taken_over).advance("authors/", 200, 5) == cursor("authors/", 200, 5)
 
 
 def test_what_was_never_fetched_has_no_cursor() -> None:
