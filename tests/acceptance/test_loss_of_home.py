@@ -33,6 +33,7 @@ class _World:
     home: EventService
     standby: EventService
     expected: set[str]
+    listed_at: int = 0
 
     def publish(self, author: Author, *texts: str, ago_s: int = 0) -> list[str]:
         """Have events that must be delivered at the relay, dated so long ago."""
@@ -45,8 +46,9 @@ class _World:
         return [event.id for event in events]
 
     def follow(self, *followees: Author) -> None:
-        """Let Alice follow these."""
-        self.publish_events(ALICE.contact_list(followees, int(time())))
+        """Let Alice follow these, by the newest list: of two of the same second the lower id would count."""
+        self.listed_at = max(int(time()), self.listed_at + 1)
+        self.publish_events(ALICE.contact_list(followees, self.listed_at))
 
     def command(self, service: EventService, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "pipeline.cli", *arguments]

@@ -24,6 +24,7 @@ from tests.support.stored import store_with_payloads
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ("README.md", "CONTRIBUTING.md", "pipeline/docs/operating.md", "pipeline/docs/developing.md")
 PROGRAMS = {
+    "echo",
     "sudo",
     "export",
     "mkdir",

@@ -98,7 +98,7 @@ def test_the_readme_makes_the_file_that_the_units_read() -> None:
 def test_environment_files_of_several_hosts_are_complete_with_the_units() -> None:
     unit = dict(re.findall(r"^Environment=(\w+)=(.*)$", (DEPLOY / UNITS[0]).read_text(), re.MULTILINE))
     text = (ROOT / "pipeline" / "docs" / "operating.md").read_text()
-    blocks = re.findall(r"^ *```sh\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^ *```ini\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     files = [[line.strip().split("=", 1) for line in each.split()] for each in blocks if "EVENTS_ROLE=" in each]
     found = [Config.from_env(unit | dict(each)) for each in files]
     assert [each.role for each in found] == [HostRole.CRAWLER, HostRole.HOME]
