@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -27,20 +27,6 @@ from tests.integration.stages.support import NOW, Running, World, wait_until
 
 def notes(first: int, last: int) -> list[SignedEvent]:
     return [ALICE.sign(f"{number}", kind=1, created_at=NOW + number) for number in range(first, last)]
-
-
-@pytest.fixture
-def edge(hub: Hub, tmp_path: Path) -> Iterator[Edge]:
-    made = edge_of(hub, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def home(hub: Hub, tmp_path: Path) -> Iterator[World]:
-    made = home_of(hub, tmp_path)
-    yield made
-    made.close()
 
 
 def send(edge: Edge, events: list[SignedEvent], complete_until: int | None = None) -> None:

@@ -1,15 +1,12 @@
 """From a crawling host's inbox over the hub to home's inbox, the stages in threads."""
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from stages import hub as hub_stage
 from stages import uplink
 from tests.factories.events import Author, SignedEvent, authors
 from tests.fakes.postgres import Hub
-from tests.integration.hub.hosts import RELAY, Edge, edge_of, home_of, inbox_ids
+from tests.integration.hub.hosts import RELAY, Edge, edge_of, inbox_ids
 from tests.integration.stages.support import NOW, Running, World, wait_until
 
 (ALICE,) = authors(71, 1)
@@ -17,20 +14,6 @@ from tests.integration.stages.support import NOW, Running, World, wait_until
 
 def notes(count: int, *, first: int = 0, author: Author = ALICE) -> list[SignedEvent]:
     return [author.sign(f"{number}", kind=1, created_at=NOW + number) for number in range(first, first + count)]
-
-
-@pytest.fixture
-def edge(hub: Hub, tmp_path: Path) -> Iterator[Edge]:
-    made = edge_of(hub, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def home(hub: Hub, tmp_path: Path) -> Iterator[World]:
-    made = home_of(hub, tmp_path)
-    yield made
-    made.close()
 
 
 def test_events_and_cursor_of_an_edge_arrive_at_home(hub: Hub, edge: Edge, home: World) -> None:

@@ -21,13 +21,6 @@ HOST_KEY = "relay.example.com"
 
 
 @pytest.fixture
-def edge(hub: Hub, tmp_path: Path) -> Iterator[Edge]:
-    made = edge_of(hub, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def home(hub: Hub, tmp_path: Path) -> Iterator[World]:
     made = home_of(hub, tmp_path)
     with made.database.write() as tx:

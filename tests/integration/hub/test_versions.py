@@ -1,7 +1,6 @@
 """Hosts of two releases on one hub: what a new release adds lies beside what the one before calls."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from stages import hub as hub_stage
 from stages import uplink
 from tests.factories.events import SignedEvent, authors
 from tests.fakes.postgres import Hub
-from tests.integration.hub.hosts import Edge, edge_of, home_of, inbox_ids
+from tests.integration.hub.hosts import Edge, inbox_ids
 from tests.integration.stages.support import NOW, Running, World, wait_until
 
 (ALICE,) = authors(76, 1)
@@ -35,20 +34,6 @@ SELECT hub.permit('parcels_v2', 'home');
 
 def notes(count: int) -> list[SignedEvent]:
     return [ALICE.sign(f"{number}", kind=1, created_at=NOW + number) for number in range(count)]
-
-
-@pytest.fixture
-def edge(hub: Hub, tmp_path: Path) -> Iterator[Edge]:
-    made = edge_of(hub, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def home(hub: Hub, tmp_path: Path) -> Iterator[World]:
-    made = home_of(hub, tmp_path)
-    yield made
-    made.close()
 
 
 def migrate_to_the_next_release(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ APPENDED_AT_ONCE = 200
 _RELAY = "INSERT OR IGNORE INTO relays (id, address, source, first_seen, last_seen) VALUES (1, ?, 'x', 0, 0)"
 _PARTS_S = 600.0
 _STEP_S = 0.005
-# More than is ever waiting, so that nobody is held up.
+# More than is ever waiting, so that no host has to wait.
 _HIGH = "10000000"
 
 

@@ -193,7 +193,7 @@ class Installation:
         return True
 
     def lose_disk(self, edge: Edge) -> None:
-        """End a host and everything that it had stored, and let it begin anew."""
+        """End a host and everything that it had stored, and let it begin again."""
         self.kill_host(edge.service)
         shutil.rmtree(edge.service.directory)
         edge.service.start(wait=False)
